@@ -183,6 +183,9 @@ def test_jobs_that_run_without_the_command_around_them_are_named(plain: Program)
         said = call().stderr
         assert ([named] if named else []) == re.findall(r"warning: (jobs? \S+) of \S+ runs? here without", said)
         assert not named or said.count("at a scheduler has (0001)") == 1, said
+    (plain.experiment / "launches" / "0001" / "launch.json").write_text("{")
+    again = plain.tool("run", "0")
+    assert (0, False) == (again.returncode, "warning" in again.stderr), again.stderr
 
 
 def ended(program: Program, job: int) -> dict[str, Any]:

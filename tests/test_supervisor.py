@@ -894,6 +894,20 @@ def test_no_job_begins_after_the_warning_of_its_task(
         assert {"1.1.COMPLETED", "2.1.COMPLETED"} < set(pack.program.states())
 
 
+def test_jobs_that_have_not_begun_cost_the_others_no_start(tmp_path: Path) -> None:
+    """Where a disk does not give, at the warning, what is to become of them."""
+    pack = Pack(tmp_path / "home", gpus_per_job=1, max_requeues=1)
+    pack.answer(f"echo JobId=7 TimeLimit=01:00:00 EndTime={time.time() + 100:.0f}")
+    task = pack.begin(job_0="leaves")
+    pack.wait_until_begun(0)
+    orders = pack.program.experiment / "launches" / pack.launch / "orders.sqlite"
+    orders.write_text("damaged" * 100)
+    task.send_signal(signal.SIGUSR1)
+    _, said = task.communicate(timeout=60)
+    assert ("TIMEOUT", True) == (attempt(pack.program, 0)["state"], pack.is_asked_to_requeue()), said
+    assert "jobs that have not begun are not looked at: " in said
+
+
 @pytest.mark.parametrize(("why", "is_again"), [("Reason=TimeLimit", True), ("Reason=None", False)])
 def test_a_task_that_is_ended_after_its_warning_is_started_again_for_time_alone(
     why: str, is_again: bool, tmp_path: Path

@@ -243,10 +243,7 @@ def _run_all(folder: Folder, ids: Sequence[int], call: Call) -> Outcome:
     if call.launch is None and not call.fake:
         from experiment_manager.store.launches import tell_of_wrap_left_out  # for those that are started by hand
 
-        try:
-            tell_of_wrap_left_out(folder, ids)
-        except ExperimentManagerError as error:
-            return Outcome(refused(error))
+        tell_of_wrap_left_out(folder, ids)
     if len(ids) == 1:
         return _run(folder, ids[0], call)
     from experiment_manager.store.orders import read_order
@@ -281,10 +278,16 @@ def _run_beside_others(folder: Folder, job_id: int, call: Call) -> Outcome:
 
 
 def _leave(folder: Folder, call: Call, jobs: Sequence[int], heard: Heard) -> Outcome:
-    """What comes of the jobs of this task that had not begun when it was warned."""
+    """What comes of the jobs of this task that had not begun when it was warned; those that had may be started again,
+    whatever becomes of them."""
     from experiment_manager.execution.unbegun import leave  # for few tasks
+    from experiment_manager.model.policy import INCOMPLETE
 
-    return leave(folder, call.launch, jobs, was_stopped=heard.was_stopped)
+    try:
+        return leave(folder, call.launch, jobs, was_stopped=heard.was_stopped)
+    except (ExperimentManagerError, OSError) as error:
+        tell(f"jobs that have not begun are not looked at: {error}")
+        return Outcome(INCOMPLETE)
 
 
 def _work(folder: Folder, call: Call) -> Outcome:

@@ -1,6 +1,7 @@
 """The jobs of a task that had not begun when it was warned that its end is near, as those that waited for a GPU: none
 begins then, which nobody would warn any more. The task is started again for them where it may be."""
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, NamedTuple, TypeVar
 
@@ -59,7 +60,7 @@ def leave(folder: Folder, launch: str | None, jobs: Sequence[int], *, was_stoppe
     tell(f"{said}: {'the same command' if task is None else 'the same sweep, or resubmit,'} begins what has not begun")
     if task is not None and left[0].scheduler is not None:
         ends_at = _asked(scheduler, task, lambda one, of: one.ends_at(of), None)
-        _record(folder, left, task, is_by_hand=is_limit_far(ends_at, left[0].options))
+        _record(folder, launch, left, task, is_by_hand=is_limit_far(ends_at, left[0].options))
     return Outcome(INCOMPLETE)
 
 
@@ -91,13 +92,15 @@ def _asked(
         return otherwise
 
 
-def _record(folder: Folder, left: Sequence[_Left], task: Task, *, is_by_hand: bool) -> None:
+def _record(folder: Folder, launch: str | None, left: Sequence[_Left], task: Task, *, is_by_hand: bool) -> None:
     """Those that have never begun ended so, which the scheduler would tell of the task alone."""
     state, reason = (State.CANCELLED, _BY_HAND) if is_by_hand else (State.TIMEOUT, _NEAR)
-    about = {"slurm_task": task.name, **({"node": task.node} if task.node else {})}
+    about = {"launch": launch, "scheduler": left[0].scheduler, "slurm_task": task.name}
+    about |= {"node": task.node} if task.node else {}
     try:
         for one in left:
             if not one.has_begun:
-                States(folder).record_unbegun(one.job_id, one.next_number, state, {"reason": reason}, about)
+                end = {"reason": reason, "end": time.time()}  # when its task, which goes on for a moment, was there
+                States(folder).record_unbegun(one.job_id, one.next_number, state, end, about)
     except OSError as error:
         tell(f"that jobs have not begun is not recorded: {error}")

@@ -56,13 +56,14 @@ from experiment_manager.scheduler.scripts import (
     write_scripts,
 )
 from experiment_manager.scheduler.submission import Submitted, submit
+from experiment_manager.store import processes
 from experiment_manager.store.documents import END, ERROR, read_optional
 from experiment_manager.store.launches import driven, launch_numbers, planned_attempts, read_launch
 from experiment_manager.store.layout import Folder
 from experiment_manager.store.manifest import Manifest
 from experiment_manager.store.processes import JOB_VARIABLE
 from experiment_manager.store.results import read_result
-from experiment_manager.store.states import States
+from experiment_manager.store.states import States, StateTable, scheduler_in
 from experiment_manager.text import counted, hold_numbers, noun, settings_text, tell, tell_once
 
 _WHERE: Final = "hydra.launcher."
@@ -378,12 +379,19 @@ class ByScheduler:
 
     def wait_for_earlier(self, folder: Folder, ids: Iterable[int]) -> list[int]:
         """Those of the jobs that earlier launches have in hand have ended, too, where that was asked for; returns them.
+        What runs on another machine, without a scheduler, is not waited for: nobody here can tell whether it has ended.
         Raises Interrupted on Ctrl-C, when people know what that means for the jobs."""
         if not self.waits:
             return []
         table = reconciled(folder)
         found = {job_id for job_id in ids if table.state(job_id) in (State.QUEUED, State.RUNNING)}
-        left = set(found)
+        apart = {job_id for job_id in found if _runs_apart(folder, table, job_id)}
+        if apart:
+            verb = "runs" if len(apart) == 1 else "run"
+            tell(
+                f"{which(sorted(apart))} {verb} on another machine, as far as is known here, and will not be waited for"
+            )
+        left = found - apart
         for number in reversed(launch_numbers(folder) if left else ()):
             with suppress(JobRefused):  # one that cannot be read: what became of its jobs is told in the end
                 launch = read_launch(folder, number)
@@ -392,6 +400,16 @@ class ByScheduler:
                     tell(f"waiting for {which(mine)}, which launch {number} has in hand (hydra.launcher.wait)")
                     self._wait(Handed(folder, launch, None), mine)
         return sorted(found)
+
+
+def _runs_apart(folder: Folder, table: StateTable, job_id: int) -> bool:
+    """Whether a job runs where nobody here can tell whether it has ended: neither a scheduler nor this machine can."""
+    last, states = table.last(job_id), States(folder)
+    if last.state is not State.RUNNING:
+        return False
+    record = states.record(job_id, last.number)
+    is_asked = scheduler_in(record) is not None or states.task(job_id, last.number, record) is not None
+    return not is_asked and processes.is_gone(record) is None
 
 
 def _stop(handed: Handed) -> str:

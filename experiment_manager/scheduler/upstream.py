@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, Final, NamedTuple
 
-from experiment_manager.errors import FolderError, JobRefused
+from experiment_manager.errors import FolderError, JobRefused, UnreadableLaunch
 from experiment_manager.model import stages
 from experiment_manager.model.ids import format_ids
 from experiment_manager.model.records import UNFINISHED, Launch, State, task_name
@@ -176,10 +176,13 @@ class _Look:
             return Standing(waits_for=ids)
         found = self._of(ids, table)
         due = _due(self._folder, table)
-        if found.never is not None:
-            return Standing(waits_for=ids) if any(one in due for one in ids) else found
         idle = [one for one in found.waits_for if table.state(one) in (State.PENDING, State.FAKE) and one not in due]
-        return Standing(never=stages.not_completed(idle, self._folder.path)) if idle else found
+        if found.never is None and not idle:
+            return found
+        if found.never is not None and any(one in due for one in ids):
+            return Standing(waits_for=ids)
+        _require_read(self._folder, table)
+        return found if found.never is not None else Standing(never=stages.not_completed(idle, self._folder.path))
 
     def _of(self, ids: tuple[int, ...], table: StateTable) -> Standing:
         return stages.standing({one: table.state(one) for one in ids}, self._folder.path)
@@ -188,11 +191,21 @@ class _Look:
         """The states with schedulers asked; None where they were a moment ago."""
         if time.monotonic() < self._ask_at:
             return None
-        self._table = table = reconciled(self._folder, is_to_act=True)
+        self._table = table = reconciled(self._folder)
         if table.queued or table.confirmed:  # otherwise none has been asked, and files are cheap
             self._ask_at = time.monotonic() + self._pause
             self._pause = min(1.5 * self._pause, _ASK_AT_MOST_EVERY_S)
         return table
+
+
+def _require_read(folder: Folder, table: StateTable) -> None:
+    """Raise UnreadableLaunch where a launch cannot be read, which may be about to run what nobody else has in hand."""
+    if table.unread:
+        raise UnreadableLaunch(
+            f"launch {', '.join(table.unread)} of {folder.path} cannot be read, so that nobody can tell which jobs it "
+            "has in hand; `experiment-manager doctor` says why",
+            is_out_of_reach=any(table.unread.values()),
+        )
 
 
 def _due(folder: Folder, table: StateTable) -> frozenset[int]:
@@ -231,11 +244,12 @@ class Before:
         for look in range(_LOOKS):
             if look:
                 time.sleep(LOOK_S)
-            table = reconciled(other, is_to_act=True)
+            table = reconciled(other)
             left = {one for one in wanted if table.state(one) in UNFINISHED}
             self._tasks = self._there(other, table, left)
             if not (unseen := sorted(left - self._tasks.keys())):
                 return
+        _require_read(other, table)
         raise JobRefused(_not_submitted(folder, launch, scheduler, other, table, unseen))
 
     def _there(self, other: Folder, table: StateTable, left: set[int]) -> dict[int, list["_Task"]]:

@@ -394,26 +394,31 @@ def kept_upstream(folder: Folder, ids: Iterable[int]) -> dict[str, Any]:
     return {} if not pairs else {"upstream": stages.kept(*places[next(iter(pairs))], next(iter(pairs.values())))}
 
 
+_MOST_ASKED: Final = 50
+
+
 def tell_of_wrap_left_out(folder: Folder, ids: Iterable[int]) -> None:
     """People know which of these jobs, that are about to run without `wrap`, the newest launch of each at a scheduler
-    puts a command around: results in a container and out of it may differ. Raises UnreadableLaunch."""
+    puts a command around: results in a container and out of it may differ. Fifty launches are looked at, no more, and
+    of one that cannot be read nothing is said."""
     from experiment_manager.model.ids import format_ids, parse_ids
 
     left, wrapped, numbers = set(ids), set[int](), list[str]()
-    for launch in _newest_first(folder):
-        for array in (of_scheduler(launch.record) or {}).get("arrays", ()):
-            mine = left.intersection(parse_ids(array["jobs"]))
-            left -= mine
-            if mine and array["options"].get("wrap"):
-                wrapped |= mine
-                numbers.append(launch.number)
+    for number in reversed(launch_numbers(folder)[-_MOST_ASKED:]):
         if not left:
             break
+        with suppress(JobRefused):
+            for array in (of_scheduler(read_launch(folder, number).record) or {}).get("arrays", ()):
+                mine = left.intersection(parse_ids(array["jobs"]))
+                left -= mine
+                if mine and array["options"].get("wrap"):
+                    wrapped |= mine
+                    numbers.append(number)
     if wrapped:
-        verb, number = ("runs", "its") if len(wrapped) == 1 else ("run", "their")
+        verb, whose = ("runs", "its") if len(wrapped) == 1 else ("run", "their")
         tell(
             f"warning: {noun(len(wrapped))} {format_ids(wrapped)} of {folder.path} {verb} here without the command in "
-            f"wrap that {number} launch at a scheduler has ({', '.join(sorted(set(numbers)))}), such as a container; "
+            f"wrap that {whose} launch at a scheduler has ({', '.join(sorted(set(numbers)))}), such as a container; "
             "the same sweep or `resubmit`, with the launcher of that launch, keeps it"
         )
 

@@ -32,6 +32,7 @@ from experiment_manager.scheduler.submission import launched_arrays, newest_laun
 from experiment_manager.store.files import temporary_name
 from experiment_manager.store.launches import read_launch
 from experiment_manager.store.layout import Folder
+from experiment_manager.store.states import States
 from experiment_manager.store.submissions import Submission
 from experiment_manager.testing import Jobs
 from tests.conftest import in_shape, submitted_long_ago
@@ -752,6 +753,21 @@ def test_what_earlier_launches_have_in_hand_is_waited_for(jobs: Jobs, monkeypatc
     assert ["waiting for jobs 0-1, which launch 0001 has in hand (hydra.launcher.wait)"] == told
     assert {0: ["COMPLETED"], 1: ["COMPLETED"]} == jobs.attempts()
     assert [] == ours.wait_for_earlier(jobs.experiment.folder, range(2))
+
+
+def test_what_nobody_can_tell_of_is_not_waited_for(jobs: Jobs, capfd: pytest.CaptureFixture[str]) -> None:
+    """A job that runs on another machine, without a scheduler; it has not completed, for who waits."""
+    jobs.make({})
+    folder, states = jobs.experiment.folder, States(jobs.experiment.folder)
+    number = states.claim(0, {"launch": "0001"})
+    anchor = Path(folder.states, f"0.{number}")
+    anchor.write_text(json.dumps({**json.loads(anchor.read_text()), "host": "elsewhere", "boot": "another"}))
+    ours = launchers.ByScheduler({"after": None, "snapshot": False, "join": False}, scheduler="file", submits=True)
+    ours.waits = True
+    assert [0] == ours.wait_for_earlier(folder, [0])
+    assert (
+        "job 0 runs on another machine, as far as is known here, and will not be waited for" in capfd.readouterr().err
+    )
 
 
 # ---------------------------------------------------------------- who has submitted, and who looks
