@@ -160,6 +160,7 @@ class Pool:
 
     def run(self, ids: Sequence[int]) -> list[JobEnd]:
         """Every job has ended; what became of them, in the order of `ids`, but for those that others have taken.
+
         Raises Interrupted after INT, TERM or HUP: the running jobs are told to end, a second signal kills them. When
         anything goes wrong here, they run on under their supervisors, and that is said.
         """

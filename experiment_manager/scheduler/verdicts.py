@@ -194,7 +194,7 @@ def may_come_back(last: Attempt, end: Callable[[int, int], Mapping[str, Any]]) -
 class _Decision:
     def __init__(self, launch: TrackedLaunch, disk: Disk, reports: Mapping[str, ArrayReport], now: float) -> None:
         self._launch, self._disk, self._reports, self._now = launch, disk, reports, now
-        self._anchor = cache(disk.anchor)  # a file each, of which several questions are asked
+        self._anchor, self._end = cache(disk.anchor), cache(disk.end)  # files, of each of which much is asked
         self._found: list[Verdict] = []
         self._is_open = False
         self._absent: set[str] = set()
@@ -246,7 +246,7 @@ class _Decision:
                 if ended is not None:
                     self._wait_for_workers(array, *ended, report, waits)
             elif anchor.get("launch") == self._launch.number and task is not None and task.array_index is not None:
-                end = self._disk.end(job_id, last.number)
+                end = self._end(job_id, last.number)
                 if is_to_be_asked_about(end):
                     last, end = self._amended(array, task.array_index, last, end, report)
                 self._wait_for_workers(array, last, end, report, waits)
@@ -520,7 +520,7 @@ class _Decision:
         active = seen.active(index) if seen is not None else None
         if active is None and last.state not in _MAY_COME_BACK:
             return  # nothing more is to be said of it, and its record need not be read
-        end = self._disk.end(job_id, last.number)
+        end = self._end(job_id, last.number)
         if is_to_be_asked_about(end) and self._is_of_this_launch(job_id, last.number):
             last, end = self._amended(array, index, last, end, report)
         self._begins_again(array, index, last, end, seen)
@@ -597,7 +597,7 @@ class _Decision:
             if number >= self._launch.planned[job_id] and not self._is_of_run(row, job_id, number)
         ]
         last = last_real(attempts)
-        return False if last is None else self._is_settled_by(last, self._disk.end(job_id, last.number), row)
+        return False if last is None else self._is_settled_by(last, self._end(job_id, last.number), row)
 
     def _is_settled_by(self, last: Attempt, end: Mapping[str, Any], row: QueueRow) -> bool | None:
         anchor = self._anchor(last.job_id, last.number)
