@@ -68,8 +68,8 @@ def slope(small: Measured, large: Measured, count: int) -> Measured:
     return Measured(tuple((more - less) / count for less, more in pairs), small.unit)
 
 
-def timed(command: Sequence[str | Path], *, cwd: Path, env: Mapping[str, str]) -> Run:
-    """Runs a command to its end. Raises Failed unless its exit status is 0.
+def timed(command: Sequence[str | Path], *, cwd: Path, env: Mapping[str, str], status: int = 0) -> Run:
+    """Runs a command to its end. Raises Failed unless it has that exit status.
 
     Linux counts the memory of whoever starts a process as that of the process until it has its own, so this process
     imports no large library.
@@ -79,12 +79,12 @@ def timed(command: Sequence[str | Path], *, cwd: Path, env: Mapping[str, str]) -
         process = subprocess.Popen(
             command, cwd=cwd, env=env, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT
         )
-        _, status, usage = os.wait4(process.pid, 0)
+        _, waited, usage = os.wait4(process.pid, 0)
         seconds = time.perf_counter() - started
-        process.returncode = os.waitstatus_to_exitcode(status)
+        process.returncode = os.waitstatus_to_exitcode(waited)
         output.seek(0)
         text = output.read().decode(errors="replace")
-    if process.returncode:
+    if process.returncode != status:
         words = " ".join(map(str, command))[:200]
         raise Failed(f"{words} ended with {process.returncode}: {text[-_TAIL_BYTES:].strip()}")
     return Run(seconds=seconds, peak_bytes=usage.ru_maxrss * 1024, output=text)

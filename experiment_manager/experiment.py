@@ -853,7 +853,7 @@ class Experiment:
         of them, before a pass filter was saved) and pass."""
         table = cache(self.states)
         may_run = [self.get_filtered_ids()] if has_selection(self.folder) else []
-        jobs = self._select([*may_run, *([] if where is None else [where])], table).jobs
+        jobs = self._select([*may_run, *([] if where is None else [where])] or None, table).jobs
         return [int(job.id) for job in jobs if table().done(job.id) is None]
 
     def log_paths(self, job_id: int, attempt: int | None = None, *, stderr: bool = False) -> list[str]:

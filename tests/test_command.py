@@ -172,7 +172,7 @@ def test_a_program_is_missing_where_the_disk_says_so(
 
     monkeypatch.setattr(os, "stat", erring)
     path = f"{tmp_path}/train.py" if number == errno.ENOENT else None
-    assert path == missing_program(folder, recipe)
+    assert path == ((found := missing_program(folder, recipe)) and found.path)
     assert (path is not None) is is_gone(recipe.entry)
     assert missing_program(folder, RECIPE) is None
     assert missing_program(folder, recipe._replace(task_pickle="tasks/0.pkl")) is None

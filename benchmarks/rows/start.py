@@ -1,7 +1,8 @@
 """A task on a node: `experiment-manager run` until its child begins, in a small experiment and in a large one.
 
 The child is a shell script that asks `date` and ends, put before the job's own command by the option `wrap`; the time
-is from the start of our process to that date. Bare Python imports what nobody can do without, and starts the same.
+is from the start of our process to that date. The job is FAILED then, since it never ran. Bare Python imports what
+nobody can do without, and starts the same.
 """
 
 import itertools
@@ -15,6 +16,7 @@ from benchmarks.place import PROGRAMS, Place, in_hydra, planned
 from benchmarks.rows.planning import grid
 from benchmarks.table import Line
 from benchmarks.timing import take_turns, timed
+from experiment_manager.model.policy import INCOMPLETE
 
 STAMP = PROGRAMS / "stamp.sh"
 BARE = "import sqlite3, json, subprocess; subprocess.run([{!r}])"
@@ -47,14 +49,14 @@ def _start(place: Place, folder: Path, numbers: Iterator[int]) -> float:
     """A job that has not run yet is run as a task of its array runs it."""
     where = ("--experiment-path", folder, "--experiment-name", "it", "--launch", "0001")
     command = ("-P", "-m", "experiment_manager", "run", *where, "--job-id", str(next(numbers)))
-    return until_stamped(place, command)
+    return until_stamped(place, command, status=INCOMPLETE)
 
 
-def until_stamped(place: Place, arguments: Sequence[str | Path], **env: str) -> float:
-    """From the start of this Python until what it starts has stamped a file."""
+def until_stamped(place: Place, arguments: Sequence[str | Path], *, status: int = 0, **env: str) -> float:
+    """From the start of this Python, which ends with that status, until what it starts has stamped a file."""
     folder = place.fresh("stamp")
     stamp = folder / "stamp"
     inherited = place.without_slurm(STAMP=str(stamp), **env)
     started = time.time()
-    timed([sys.executable, *arguments], cwd=folder, env=inherited)
+    timed([sys.executable, *arguments], cwd=folder, env=inherited, status=status)
     return float(stamp.read_text()) - started

@@ -317,10 +317,10 @@ def _recipes(seen: _Seen) -> Iterator[Finding]:
         gone = missing_program(seen.folder, recipe)
         is_copied = recipe.code is not None and recipe.code.script is not None  # which is told of
         if gone is not None and not is_copied and would_be_here(seen.folder, recipe):
-            programs.setdefault(gone, []).extend(users[number])
+            programs.setdefault(str(gone), []).extend(users[number])
     if programs and not _runs_in_wrap(seen.folder):
-        for path, ids in programs.items():
-            what = f"the program {path} is not there, which {which(ids)} {'runs' if len(ids) == 1 else 'run'}"
+        for program, ids in programs.items():
+            what = f"{program} is not there, which {which(ids)} {'runs' if len(ids) == 1 else 'run'}"
             yield Finding("program", what, program_way_out(seen.folder), tuple(sorted(ids)))
 
 

@@ -27,7 +27,7 @@ from hydra.core.override_parser.types import (
     RangeSweep,
     Transformer,
 )
-from hydra.errors import HydraException
+from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
@@ -98,13 +98,13 @@ def require_submitted(manifest: Manifest, job: Job, config: DictConfig) -> None:
 
 @contextmanager
 def _reading() -> Iterator[None]:
-    """Inside, YAML that a disk does not give is a FreezeError: nothing of ours was written. Hydra's own errors, some of
-    which are an OSError, too, stay what they are."""
+    """Inside, YAML that a disk does not give is a FreezeError: nothing of ours was written. That a file is not there,
+    Hydra says with an OSError of its own, which nobody is to take for one of the system."""
     try:
         yield
+    except MissingConfigException as error:
+        raise ConfigCompositionException(str(error)) from error
     except OSError as error:
-        if isinstance(error, HydraException) or error.errno is None:
-            raise
         raise FreezeError(unreadable(error.filename or "the YAML of the program", error)) from error
 
 

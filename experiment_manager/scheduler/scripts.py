@@ -454,7 +454,8 @@ def require_program(folder: Folder, recipe: Recipe, ids: Sequence[int], options:
         return
     if options is None or would_be_here(folder, recipe):
         raise JobRefused(program_is_gone(missing, ids, folder))
-    tell(f"warning: the program {missing} of {which(ids)} is not on this machine; jobs begin where a node has it")
+    begin = "begins" if len(ids) == 1 else "begin"
+    tell(f"warning: {missing} is not on this machine; {which(ids)} {begin} where a node has it")
 
 
 def _script(folder: Folder, runner: str) -> str:

@@ -332,13 +332,10 @@ def _as_typed(path: str) -> str:
 
 @contextmanager
 def writing(path: str) -> Iterator[None]:
-    """Inside, a place that cannot be written is a FolderError with a sentence, and no bare OSError. What has no number
-    of an error of the system is of a library, which says by itself what is wrong, as Hydra of a file of YAML."""
+    """Inside, a place that cannot be written is a FolderError with a sentence, and no bare OSError."""
     try:
         yield
     except OSError as error:
-        if error.errno is None:
-            raise
         raise FolderError(unwritable(path, error)) from error
 
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from experiment_manager.model.records import Entry, Recipe
 from experiment_manager.store.files import is_folder, may_be_there
 from experiment_manager.store.layout import Folder
+from experiment_manager.typing_names import NamedTuple
 
 
 def entry_of(folder: Folder, recipe: Recipe) -> Entry:
@@ -31,14 +32,26 @@ def place_of_modules(entry: Entry) -> str:
     return entry.cwd if entry.target[0] == "-m" else path if is_folder(path) else os.path.dirname(path)
 
 
-def missing_program(folder: Folder, recipe: Recipe) -> str | None:
-    """The script that jobs of a recipe run, where it is not there; None where it is, where a disk does not say, and
-    where no file is named: of a module, and of a function that travels as a pickle."""
+class Missing(NamedTuple):
+    """The script of jobs, or the folder in which they run, that is not there."""
+
+    path: str
+    is_folder: bool
+
+    def __str__(self) -> str:
+        return f"the folder {self.path}, where the sweep was started," if self.is_folder else f"the program {self.path}"
+
+
+def missing_program(folder: Folder, recipe: Recipe) -> Missing | None:
+    """What jobs of a recipe lack of their program; None where it is there, where a disk does not say, and where no file
+    is named: of a module, and of a function that travels as a pickle."""
     entry = entry_of(folder, recipe)
     if recipe.task_pickle is not None or not entry.target or entry.target[0] == "-m":
         return None
     path = os.path.join(entry.cwd, entry.target[0])
-    return None if may_be_there(path) else path
+    if may_be_there(path):
+        return None
+    return Missing(path, is_folder=False) if may_be_there(entry.cwd) else Missing(entry.cwd, is_folder=True)
 
 
 def would_be_here(folder: Folder, recipe: Recipe) -> bool:
@@ -49,12 +62,18 @@ def would_be_here(folder: Folder, recipe: Recipe) -> bool:
     return may_be_there(os.path.dirname(script)) and may_be_there(entry.python)
 
 
-def program_is_gone(path: str, ids: Sequence[int], folder: Folder) -> str:
-    """The sentence for jobs whose script is not there."""
+def program_is_gone(missing: Missing, ids: Sequence[int], folder: Folder) -> str:
+    """The sentence for jobs whose script, or folder, is not there."""
     from experiment_manager.model.ids import which  # for this alone, and every task imports this module
 
-    verb = "runs" if len(ids) == 1 else "run"
-    return f"the program {path} is not there, which {which(ids)} of {folder.path} {verb}; {program_way_out(folder)}"
+    jobs, is_one = f"{which(ids)} of {folder.path}", len(ids) == 1
+    if missing.is_folder:
+        here = f"is not there any more, or not on {os.uname().nodename}"
+        return (
+            f"{missing} {here}, and {jobs} {'runs' if is_one else 'run'} in it; sweep again from where it is now, and "
+            "all nodes see it"
+        )
+    return f"{missing} is not there, which {jobs} {'runs' if is_one else 'run'}; {program_way_out(folder)}"
 
 
 def program_way_out(folder: Folder) -> str:
