@@ -310,7 +310,9 @@ def test_of_a_place_that_this_machine_has_not_nothing_is_known(program: Program)
     place.rename(program.home / "elsewhere")
     done = program.tool("script")
     assert 0 == done.returncode, done.stderr
-    assert f"warning: the program {place}/train.py of job 0 is not on this machine" in done.stderr
+    assert (
+        f"warning: the program {place}/train.py is not on this machine; job 0 begins where a node has it" in done.stderr
+    )
     assert "program: " not in program.tool("doctor").stdout
     assert 2 == program.tool("run", "0", "--launch", "0001").returncode
     assert [] == program.states()
