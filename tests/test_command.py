@@ -14,10 +14,9 @@ from hypothesis import strategies as st
 
 from experiment_manager.errors import FreezeError
 from experiment_manager.execution.command import Place, job_command, pasteable, place_of, quoted, runner_command
-from experiment_manager.hydra.entry import is_gone
 from experiment_manager.model.records import Entry, Job, JobId, Recipe, Source
 from experiment_manager.store.layout import Folder
-from experiment_manager.store.programs import missing_program
+from experiment_manager.store.programs import is_gone, missing_program
 from tests.conftest import examples
 
 PARSER = OverridesParser.create()

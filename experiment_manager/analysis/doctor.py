@@ -47,7 +47,7 @@ from experiment_manager.store.manifest import Manifest
 from experiment_manager.store.manifest_editor import unnamed_generation
 from experiment_manager.store.pass_filter import has_selection, read_selection
 from experiment_manager.store.processes import is_gone
-from experiment_manager.store.programs import missing_program, program_way_out, would_be_here
+from experiment_manager.store.programs import may_be_brought, missing_program, program_way_out, would_be_here
 from experiment_manager.store.relocation import unfinished_move
 from experiment_manager.store.states import StateTable, node_of
 from experiment_manager.store.submissions import Sightings, Submission
@@ -329,8 +329,7 @@ def _runs_in_wrap(folder: Folder) -> bool:
     here."""
     launch = last_launch(folder)
     record = None if launch is None else of_scheduler(launch.record)
-    options = (record or {}).get("options") or {}
-    return bool(options.get("wrap") or options.get("resources_from"))
+    return may_be_brought((record or {}).get("options") or {})
 
 
 def _missing(seen: _Seen, path: str, ids: list[int]) -> Iterator[Finding]:

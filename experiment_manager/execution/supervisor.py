@@ -163,6 +163,22 @@ def load(scheduler: Scheduler | None) -> None:
             scheduler.load()
 
 
+def answer_of(
+    scheduler: Scheduler | None,
+    question: Callable[[Scheduler], Answer],
+    otherwise: Answer,
+    tell: Callable[[str], None],
+) -> Answer:
+    """A scheduler's answer; `otherwise` where there is none, or where it fails, which people are told."""
+    if scheduler is None:
+        return otherwise
+    try:
+        return question(scheduler)
+    except Exception as error:
+        tell(f"{scheduler.label} could not be asked: {type(error).__name__}: {error}")
+        return otherwise
+
+
 def most_starts(options: Mapping[str, Any]) -> tuple[str, int]:
     """How often a launch with these options lets a job start again, and the option that says so."""
     name = next((name for name in ("max_requeues", "max_num_timeout") if name in options), "max_requeues")
@@ -508,13 +524,7 @@ class _Supervision:
 
     def _answer(self, question: Callable[[Scheduler], Answer], otherwise: Answer) -> Answer:
         """The scheduler's answer; `otherwise` where there is none, or where it fails: that must not end the job."""
-        if self._scheduler is None:
-            return otherwise
-        try:
-            return question(self._scheduler)
-        except Exception as error:
-            self._tell(f"{self._scheduler.label} could not be asked: {type(error).__name__}: {error}")
-            return otherwise
+        return answer_of(self._scheduler, question, otherwise, self._tell)
 
     def _why_stopped(self) -> Stop:
         return self._ask(lambda scheduler, task: scheduler.why_stopped(task), Stop(State.CANCELLED, None))

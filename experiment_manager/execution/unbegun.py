@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, NamedTuple, TypeVar
 
-from experiment_manager.execution.supervisor import Outcome, is_limit_far, may_start_again
+from experiment_manager.execution.supervisor import Outcome, answer_of, is_limit_far, may_start_again
 from experiment_manager.model.ids import format_ids
 from experiment_manager.model.policy import INCOMPLETE
 from experiment_manager.model.records import Attempt, State, Task
@@ -82,14 +82,8 @@ def _left(folder: Folder, launch: str | None, jobs: Sequence[int]) -> list[_Left
 def _asked(
     scheduler: Scheduler | None, task: Task | None, question: Callable[[Scheduler, Task], Answer], otherwise: Answer
 ) -> Answer:
-    """The scheduler's answer about the task; `otherwise` where there is none, or where it fails."""
-    if scheduler is None or task is None:
-        return otherwise
-    try:
-        return question(scheduler, task)
-    except Exception as error:  # of somebody else's; how the task ends does not depend on it
-        tell(f"{scheduler.label} could not be asked: {type(error).__name__}: {error}")
-        return otherwise
+    """The scheduler's answer about the task; `otherwise` where there is none: see `answer_of`."""
+    return otherwise if task is None else answer_of(scheduler, lambda one: question(one, task), otherwise, tell)
 
 
 def _record(folder: Folder, launch: str | None, left: Sequence[_Left], task: Task, *, is_by_hand: bool) -> None:

@@ -14,7 +14,7 @@ from typing import Final, NamedTuple
 
 from experiment_manager.errors import FolderError
 from experiment_manager.model.records import Entry
-from experiment_manager.store.files import below, first_of, is_file, may_be_there
+from experiment_manager.store.files import below, first_of, is_file
 
 _TAKE_VALUE: Final = "WX"
 _HYDRA_MAIN: Final = "decorated_main"
@@ -194,18 +194,6 @@ def _file(program: Entry) -> str | None:
         name = f"{name}.py" if os.path.isfile(f"{name}.py") else name
     name = name if os.path.isfile(name) else os.path.join(name, "__main__.py")
     return os.path.realpath(name) if os.path.isfile(name) else None
-
-
-def is_gone(program: Entry) -> bool:
-    """Whether the script or module of a program is no longer where it was started; false where a disk does not say. A
-    module that lay elsewhere, as an installed one, was never there."""
-    place, names = program.cwd, list(program.target)
-    if names[:1] == ["-m"]:
-        *packages, name = names[1].split(".")
-        place, names = os.path.join(place, *packages), [name, f"{name}.py"]
-        if not may_be_there(place):
-            return False
-    return bool(names) and not any(may_be_there(os.path.join(place, name)) for name in names)
 
 
 def file_of(task_function: object) -> str:

@@ -41,6 +41,7 @@ from experiment_manager.store.holds import not_held, not_removed
 from experiment_manager.store.layout import Folder
 from experiment_manager.store.manifest import Manifest, changed_configuration
 from experiment_manager.store.matching import Matching
+from experiment_manager.store.programs import is_gone
 from experiment_manager.store.states import StateTable
 from experiment_manager.store.tags import read_tags
 from experiment_manager.text import followed, tell
@@ -517,7 +518,7 @@ def _may_be_renamed(recipe: Recipe, task: str) -> bool:
     """Whether a function can be that of a recipe, whose program has another name now: it has the same name, and the
     program of the recipe is gone."""
     function, now = recipe.task.partition(":")[2], task.partition(":")[2]
-    return function == now != "" and entry.is_gone(recipe.entry)
+    return function == now != "" and is_gone(recipe.entry)
 
 
 class Freezing(NamedTuple):

@@ -45,7 +45,7 @@ from experiment_manager.store.launches import (
 from experiment_manager.store.layout import Folder, planning, writing
 from experiment_manager.store.manifest import Manifest, are_unconfigured, unconfigured, without_program
 from experiment_manager.store.pass_filter import read_selection
-from experiment_manager.store.programs import missing_program, program_is_gone, would_be_here
+from experiment_manager.store.programs import may_be_brought, missing_program, program_is_gone, would_be_here
 from experiment_manager.store.states import StateTable
 from experiment_manager.store.submissions import Submission
 from experiment_manager.text import counted, tell
@@ -448,7 +448,7 @@ def runner_of(
 def require_program(folder: Folder, recipe: Recipe, ids: Sequence[int], options: Mapping[str, Any] | None) -> None:
     """Raise JobRefused where the script that these jobs run is not there, before one of them begins. Where it may be on
     nodes alone, people are told: jobs that begin where it is not are refused there."""
-    if options is not None and (options.get("wrap") or options.get("resources_from")):  # a container may have it
+    if options is not None and may_be_brought(options):
         return
     if (missing := missing_program(folder, recipe)) is None:
         return

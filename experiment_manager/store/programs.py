@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from experiment_manager.model.records import Entry, Recipe
 from experiment_manager.store.files import is_folder, may_be_there
 from experiment_manager.store.layout import Folder
-from experiment_manager.typing_names import NamedTuple
+from experiment_manager.typing_names import Any, NamedTuple
 
 
 def entry_of(folder: Folder, recipe: Recipe) -> Entry:
@@ -42,16 +42,32 @@ class Missing(NamedTuple):
         return f"the folder {self.path}, where the sweep was started," if self.is_folder else f"the program {self.path}"
 
 
+def is_gone(program: Entry) -> bool:
+    """Whether the script or module of a program is no longer where it was started; false where a disk does not say. A
+    module that lay elsewhere, as an installed one, was never there."""
+    place, names = program.cwd, list(program.target)
+    if names[:1] == ["-m"]:
+        *packages, name = names[1].split(".")
+        place, names = os.path.join(place, *packages), [name, f"{name}.py"]
+        if not may_be_there(place):
+            return False
+    return bool(names) and not any(may_be_there(os.path.join(place, name)) for name in names)
+
+
 def missing_program(folder: Folder, recipe: Recipe) -> Missing | None:
     """What jobs of a recipe lack of their program; None where it is there, where a disk does not say, and where no file
     is named: of a module, and of a function that travels as a pickle."""
     entry = entry_of(folder, recipe)
-    if recipe.task_pickle is not None or not entry.target or entry.target[0] == "-m":
+    if recipe.task_pickle is not None or entry.target[:1] == ("-m",) or not is_gone(entry):
         return None
-    path = os.path.join(entry.cwd, entry.target[0])
-    if may_be_there(path):
-        return None
-    return Missing(path, is_folder=False) if may_be_there(entry.cwd) else Missing(entry.cwd, is_folder=True)
+    if not may_be_there(entry.cwd):
+        return Missing(entry.cwd, is_folder=True)
+    return Missing(os.path.join(entry.cwd, entry.target[0]), is_folder=False)
+
+
+def may_be_brought(options: Mapping[str, Any]) -> bool:
+    """Whether a launch with these options of a scheduler may have programs that are not here, as in a container."""
+    return bool(options.get("wrap") or options.get("resources_from"))
 
 
 def would_be_here(folder: Folder, recipe: Recipe) -> bool:
